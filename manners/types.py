@@ -144,6 +144,8 @@ class AskedHow(StrEnum):
 
 VERSUS = frozenset({AskedHow.EVALUATION, AskedHow.CANDIDATE})
 """What is asked to find out which of two versions is better."""
+VOLUNTEERED = frozenset({AskedHow.CHAT, AskedHow.API})
+"""Comparisons that were put before people who came by themselves; a queue may put them before others too."""
 MEASURES = VERSUS | {AskedHow.GOLD}
 """What is asked to measure something, and never to learn from."""
 
@@ -302,6 +304,10 @@ class Comparison:
     def by_model(self) -> bool:
         """Whether a reward model chose it: it is trained on, and nothing is measured on it."""
         return self.asked_how is AskedHow.ADVERSARIAL
+
+    def volunteered(self, verdict: Verdict) -> bool:
+        """Return whether a verdict on it is of somebody who came by themselves, and whom no queue asked to label."""
+        return self.asked_how in VOLUNTEERED and verdict.drawn is None
 
     def turned(self) -> Comparison:
         """Return the same comparison with its sides exchanged; what was said, and how it was shown, stays."""

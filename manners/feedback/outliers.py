@@ -27,14 +27,15 @@ def outlying(usable: Iterable[tuple[Comparison, Sequence[Verdict]]]) -> set[Anno
     at each comparison with `OTHERS` decided verdicts. A user is outlying where the mean of the three is at least
     1 / `RISK`: by Ville's inequality that happens to a user for whom all three hold with probability `RISK` at most,
     whenever one looks. Who merely answers at random, or likes other things than most but agrees with most on the rest,
-    is not set aside. Source: Ramdas et al. 2023, "Game-theoretic statistics and safe anytime-valid inference".
+    is not set aside; nor is who was asked to label, who is one of the others.
+    Source: Ramdas et al. 2023, "Game-theoretic statistics and safe anytime-valid inference".
     """
     sides: defaultdict[Annotator, Counter[Choice]] = defaultdict(Counter)
     against: defaultdict[Annotator, float] = defaultdict(float)
-    for _, verdicts in usable:
+    for comparison, verdicts in usable:
         decided = [verdict for verdict in verdicts if verdict.choice in (Choice.LEFT, Choice.RIGHT)]
         counts = Counter(verdict.choice for verdict in decided)
-        for verdict in decided:
+        for verdict in filter(comparison.volunteered, decided):
             sides[verdict.annotator][verdict.shown_choice] += 1
             if (others := len(decided) - 1) >= OTHERS:
                 agreeing = (counts[verdict.choice] - 1) / others

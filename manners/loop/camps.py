@@ -22,11 +22,11 @@ from manners.loop.session import Session
 from manners.results.camps import Camp, CampsResult, Parted
 from manners.reward.camps import FEWEST_PEOPLE, FEWEST_VERDICTS, Found, Mixture, Said, find, log_odds
 from manners.reward.ensemble import Camps, Exchange, RewardModel, final_states
-from manners.reward.labelled import VOLUNTEERED, LabelledPair
+from manners.reward.labelled import LabelledPair
 from manners.reward.pairs import render_compared
 from manners.reward.train import Trained
 from manners.reward.verdicts import sort_out
-from manners.types import Annotator, Choice, Comparison, Dialogue, Verdict
+from manners.types import VOLUNTEERED, Annotator, Choice, Comparison, Dialogue, Verdict
 
 MOST_STATES, PAIRS_EACH = 32, 20
 """First components of the states that are looked at, at most; one for each so many pairs."""

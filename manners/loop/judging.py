@@ -24,10 +24,10 @@ from manners.feedback.judge_endpoint import Budget, Spent
 from manners.progress import steps
 from manners.results.judge import Panel
 from manners.reward.groups import uniform
-from manners.reward.labelled import VOLUNTEERED
 from manners.types import (
     DELETED,
     MEASURES,
+    VOLUNTEERED,
     Annotator,
     AskedHow,
     Choice,

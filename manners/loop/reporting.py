@@ -21,9 +21,8 @@ from manners.loop.stage import Finished, Stage, finished
 from manners.report import build
 from manners.results import ModelFacts, ReportFacts, RewardResult, Said, SaidExample, SampleResult
 from manners.results.evaluation import EvaluationResult
-from manners.reward.labelled import VOLUNTEERED
 from manners.reward.verdicts import pooled
-from manners.types import DELETED, VERSUS, AskedHow, Choice, Comparison, Dialogue, latest_verdicts
+from manners.types import DELETED, VERSUS, VOLUNTEERED, AskedHow, Choice, Comparison, Dialogue, latest_verdicts
 
 Result = TypeVar("Result")
 

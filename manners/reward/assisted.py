@@ -10,11 +10,11 @@ from manners.feedback.admission import judged_by_others
 from manners.reward.drawing import Pool
 from manners.reward.ensemble import Exchange
 from manners.reward.groups import Split
-from manners.reward.labelled import VOLUNTEERED, Counts, Labelled, LabelledPair, LeftOut
+from manners.reward.labelled import Counts, Labelled, LabelledPair, LeftOut
 from manners.reward.pairs import can_say, render_compared
 from manners.reward.verdicts import labelled_pair, pooled, sort_out
 from manners.text import Rendered, Renderer
-from manners.types import Annotator, AnnotatorKind, Comparison, opening
+from manners.types import VOLUNTEERED, Annotator, AnnotatorKind, Comparison, opening
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,19 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from manners.feedback.queue import has_enough
-from manners.reward.labelled import VOLUNTEERED, LabelledPair
+from manners.reward.labelled import LabelledPair
 from manners.settings import ServeSettings
-from manners.types import DELETED, Annotator, AnnotatorKind, AskedHow, Comparison, DrawnHow, Verdict, latest_verdicts
+from manners.types import (
+    DELETED,
+    VOLUNTEERED,
+    Annotator,
+    AnnotatorKind,
+    AskedHow,
+    Comparison,
+    DrawnHow,
+    Verdict,
+    latest_verdicts,
+)
 
 BY_THEMSELVES = frozenset({AskedHow.GOLD, AskedHow.CANDIDATE, AskedHow.ADVERSARIAL})
 """What is in nobody's pool: known verdicts and what a reward model chose are drawn by themselves, candidates never."""

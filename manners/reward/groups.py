@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from manners.errors import MannersError
-from manners.reward.labelled import VOLUNTEERED, LabelledPair, counts_array
+from manners.reward.labelled import LabelledPair, counts_array
 from manners.settings import RewardSettings
 from manners.types import Annotator, Choice, Comparison, opening
 
@@ -47,9 +47,8 @@ def groups(comparisons: Sequence[Comparison]) -> list[str]:
         return node
 
     for comparison, first in zip(comparisons, openings, strict=True):
-        if comparison.asked_how in VOLUNTEERED:
-            for user in {verdict.annotator for verdict in comparison.verdicts if verdict.drawn is None}:
-                above[top(user)] = top(first)
+        for user in {verdict.annotator for verdict in comparison.verdicts if comparison.volunteered(verdict)}:
+            above[top(user)] = top(first)
     oldest: dict[str | Annotator, str] = {}
     for place in sorted(range(len(openings)), key=lambda place: _arrived(comparisons[place])):
         oldest.setdefault(top(openings[place]), openings[place])

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from manners.store.never import Never
-from manners.types import Annotator, AnnotatorKind, AskedHow, Choice, Comparison, Dialogue, Response, Verdict
+from manners.types import Annotator, AnnotatorKind, Choice, Comparison, Dialogue, Response, Verdict
 
 Floats = NDArray[np.float64]
 
@@ -25,8 +25,6 @@ STRENGTH_RULE = (
     "preference is the one that the next annotator reverses most easily. Accuracy, calibration and the ceiling count "
     "every verdict once."
 )
-VOLUNTEERED = frozenset({AskedHow.CHAT, AskedHow.API})
-"""Comparisons whose annotators came by themselves: how much each of them may weigh is limited."""
 
 
 class Counts(NamedTuple):

@@ -16,13 +16,14 @@ from manners.feedback.outliers import outlying
 from manners.feedback.statistics import CHOSEN
 from manners.reward.drawing import Pool, draw_weight, pool_of
 from manners.reward.groups import groups
-from manners.reward.labelled import VOLUNTEERED, Counts, Labelled, LabelledPair, LeftOut, Sorted, Voice, weights_of
+from manners.reward.labelled import Counts, Labelled, LabelledPair, LeftOut, Sorted, Voice, weights_of
 from manners.settings import ServeSettings
 from manners.store.files.formats import IMPORTED
 from manners.store.never import never_trained_on
 from manners.types import (
     DELETED,
     VERSUS,
+    VOLUNTEERED,
     Annotator,
     AnnotatorKind,
     AskedHow,
@@ -189,8 +190,8 @@ def _by_others(verdicts: Sequence[Verdict], known: AbstractSet[Annotator]) -> li
 def sort_out(comparisons: Iterable[Comparison], kind: AnnotatorKind | None) -> Sorted:
     """Keep what can be learnt from the verdicts of one kind of annotator, each pair of answers once (`pooled`).
 
-    Verdicts of outlying users (`manners.feedback.outliers`) do not count on comparisons of the chat and of other
-    programs. Annotators who were asked to label are never set aside: the dashboard shows how each of them works.
+    Verdicts that outlying users (`manners.feedback.outliers`) gave in the chat and in other programs do not count.
+    Annotators who were asked to label are never set aside: the dashboard shows how each of them works.
     """
     usable = []
     left_out = Counter[LeftOut]()
@@ -204,8 +205,7 @@ def sort_out(comparisons: Iterable[Comparison], kind: AnnotatorKind | None) -> S
     aside = outlying((comparison, verdicts) for comparison, verdicts in usable if comparison.asked_how in VOLUNTEERED)
     kept = []
     for comparison, verdicts in usable:
-        if comparison.asked_how in VOLUNTEERED:
-            verdicts = tuple(verdict for verdict in verdicts if verdict.annotator not in aside)
+        verdicts = tuple(v for v in verdicts if v.annotator not in aside or not comparison.volunteered(v))
         if all(verdict.choice is Choice.SKIP for verdict in verdicts):
             left_out[LeftOut.OUTLYING] += 1
         else:
@@ -227,7 +227,7 @@ def user_factors(
     other = 0.0
     for comparison, verdicts in usable:
         for verdict in verdicts:
-            if comparison.asked_how in VOLUNTEERED:
+            if comparison.volunteered(verdict):
                 volunteered[verdict.annotator] += _weight(verdict)
             else:
                 other += _weight(verdict)
@@ -315,7 +315,6 @@ def labelled_pair(
     """
     number = Counter(verdict.choice for verdict in verdicts)
     ties = float(number[Choice.TIE] + number[Choice.BOTH_BAD])
-    limited = factors if comparison.asked_how in VOLUNTEERED else {}
     said = {v.annotator: [one for one in comparison.verdicts if one.annotator == v.annotator] for v in verdicts}
     drawn = [(v, draw_weight(said[v.annotator], pool.left(v.annotator))) for v in verdicts]
     shown_left = [worth for v, worth in drawn if v.shown_choice is Choice.LEFT]
@@ -324,7 +323,8 @@ def labelled_pair(
     def voice(verdict: Verdict) -> Voice:
         who = verdict.annotator
         fair = not comparison.by_model and all(one.drawn not in CHOSEN for one in said[who])
-        return Voice(who, verdict.choice, _weight(verdict) * limited.get(who, 1.0), fair)
+        factor = factors.get(who, 1.0) if comparison.volunteered(verdict) else 1.0
+        return Voice(who, verdict.choice, _weight(verdict) * factor, fair)
 
     def measured(*choices: Choice) -> float:
         return float(sum(worth for v, worth in drawn if v.choice in choices))

@@ -20,7 +20,7 @@ from manners.facts import to_facts
 from manners.feedback import agreement, davidson
 from manners.feedback.admission import without_judges
 from manners.loop import admitted, tried
-from manners.reward.labelled import VOLUNTEERED, LeftOut, Sorted
+from manners.reward.labelled import LeftOut, Sorted
 from manners.reward.verdicts import authored, pooled, sort_out
 from manners.settings import Settings
 from manners.store import gold, views
@@ -74,8 +74,8 @@ def findings(store: Store, settings: Settings) -> dict[str, Any]:
 def without(comparisons: Sequence[Comparison], aside: AbstractSet[Annotator]) -> list[Comparison]:
     """Leave out what measures annotators, what a model chose, and what users who were set aside said on their own."""
     return [
-        replace(one, verdicts=tuple(v for v in one.verdicts if v.annotator not in aside))
-        if aside and one.asked_how in VOLUNTEERED
+        replace(one, verdicts=tuple(v for v in one.verdicts if v.annotator not in aside or not one.volunteered(v)))
+        if aside
         else one
         for one in comparisons
         if one.asked_how not in (AskedHow.GOLD, AskedHow.ADVERSARIAL)

@@ -445,6 +445,34 @@ def test_annotators_who_were_asked_to_label_are_not_limited() -> None:
     assert labelled.limited == 0 and all(sum(pair.weights) == 1 for pair in labelled.pairs)
 
 
+def given_out(some: list[Comparison]) -> list[Comparison]:
+    """Comparisons that a queue has put before whoever judged them."""
+    return [
+        replace(one, verdicts=tuple(replace(v, drawn=DrawnHow.RANDOM, draw_probability=0.5) for v in one.verdicts))
+        for one in some
+    ]
+
+
+@pytest.mark.parametrize("how", [AskedHow.CHAT, AskedHow.API])
+def test_who_was_asked_to_label_chats_is_not_limited_but_who_chats_is(how: AskedHow) -> None:
+    """By hand: 90 verdicts on shared chats that a queue gave out, and 60 of a user; of the whole a tenth is 10."""
+    asked = [*given_out(said_by(ANNA, 90, how)), *said_by(BEN, 60, how)]
+    weights = [sum(pair.weights) for pair in label(asked, user_share=0.1).pairs]
+    assert weights[:90] == [1.0] * 90 and sum(weights[90:]) == pytest.approx(10)
+    both = [replace(one, verdicts=(*one.verdicts, *given_out(said_by(CLEO, 1, how))[0].verdicts)) for one in asked[90:]]
+    together = label([*asked[:90], *both], user_share=0.1)
+    assert sum(sum(pair.weights) for pair in together.pairs[90:]) == pytest.approx(60 + (90 + 60) / 9)
+
+
+def test_who_chooses_by_side_where_they_label_chats_is_not_set_aside() -> None:
+    clicked = [replace(one, verdicts=(Verdict(Choice.LEFT, BEN),)) for one in said_by(BEN, 40, AskedHow.CHAT)]
+    labelled = label([*said_by(ANNA, 40, AskedHow.RANDOM), *given_out(clicked)])
+    assert labelled.outlying == 0 and len(labelled.pairs) == 80
+    own = [replace(one, prompt=(Turn(Role.USER, f"own {n}"),)) for n, one in enumerate(clicked)]
+    mixed = label([*said_by(ANNA, 40, AskedHow.RANDOM), *given_out(clicked), *own])
+    assert mixed.outlying == 1 and len(mixed.pairs) == 80, "what they said as a user is, and what they labelled is not"
+
+
 def test_where_too_few_users_are_all_there_is_no_limit_is_set() -> None:
     labelled = label(said_by(ANNA, 9, AskedHow.API) + said_by(BEN, 3, AskedHow.API), user_share=0.05)
     assert labelled.limited == 0 and all(sum(pair.weights) == 1 for pair in labelled.pairs)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from datetime import UTC, datetime
 from html import escape
 from typing import Any
@@ -25,6 +26,7 @@ from manners.types import (
     AskedHow,
     Choice,
     Comparison,
+    DrawnHow,
     Interval,
     Response,
     Role,
@@ -32,7 +34,7 @@ from manners.types import (
     Verdict,
     VersionKind,
 )
-from manners.web import dashboard
+from manners.web import dashboard, findings
 from manners.web import site as site_module
 from manners.web.app import create_app
 from manners.web.site import Site
@@ -56,6 +58,17 @@ def fill(place: Place) -> None:
         prompt = (Turn(Role.USER, f"{n}?"),)
         place.store.add_comparisons([Comparison(prompt, left, right, AskedHow.RANDOM, 1.0, tuple(verdicts))])
     place.store.add_version(VersionRecord("policy-1", VersionKind.POLICY, "models/policy-1", None, {}, 0))
+
+
+def test_of_who_was_set_aside_only_what_they_said_unasked_is_left_out() -> None:
+    anna, ben = (Annotator(name, AnnotatorKind.HUMAN) for name in ("anna", "ben"))
+    drawn = Verdict(Choice.LEFT, anna, drawn=DrawnHow.RANDOM, draw_probability=0.5)
+    sides = Response("a", "x"), Response("b", "y")
+    given = (Verdict(Choice.LEFT, anna), drawn, Verdict(Choice.RIGHT, ben))
+    chat = Comparison((Turn(Role.USER, "?"),), *sides, AskedHow.CHAT, verdicts=given)
+    asked = replace(chat, asked_how=AskedHow.RANDOM)
+    found = findings.without([chat, asked], {anna})
+    assert [one.verdicts for one in found] == [given[1:], given]
 
 
 def client(place: Place, role: AccountRole, engine: Scripted) -> TestClient:
