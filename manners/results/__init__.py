@@ -237,7 +237,7 @@ class Learnt(Measured):
     judged: int | None = None
     """Comparisons beside them that only an admitted judge has judged; they are trained on, and measure nothing."""
     judge_weight: float | None = None
-    """Share of all weight in training that the judge's verdicts have; the rest is people's."""
+    """Share of the weight of all verdicts trained on that the judge's have; the rest is people's."""
     set_aside: int | None = None
     """Comparisons: reward training and DPO set the same aside."""
     divided: int | None = None

@@ -75,15 +75,15 @@ def augmented(
 def made_of(pairs: Sequence[LabelledPair], share: float, seed: int, texts: Texts | None) -> tuple[LabelledPair, ...]:
     """Return share / (1 - share) as many pairs as these, or what can be made: one of each pair, drawn by the seed.
 
-    Each weighs what one of these does on average, and stays in the group of the pair that it is made of. Raises
-    ValueError where a share is asked for, and nobody has said how texts are made.
+    Each weighs what the pair does that it is made of, for what a user, an account or a judge may weigh holds of both
+    together, and stays in its group. Raises ValueError where a share is asked for, and nobody has said how texts are
+    made.
     """
     if not share or not pairs:
         return ()
     if texts is None:
         raise ValueError("reward.augment takes what makes texts of answers (`Texts`)")
     rng = random.Random(f"augment {seed}")
-    weight = sum(sum(pair.weights) for pair in pairs) / len(pairs)
     found: list[LabelledPair] = []
     for place, pair in enumerate(rng.sample(list(pairs), len(pairs))):
         if len(found) == round(len(pairs) * share / (1 - share)):
@@ -91,7 +91,7 @@ def made_of(pairs: Sequence[LabelledPair], share: float, seed: int, texts: Texts
         kind = list(Kind)[place % len(Kind)]
         sides = _sides(kind, pair, pairs, rng, texts)
         if sides is not None:
-            decided = kind in (Kind.OTHER, Kind.SHORT)
+            decided, weight = kind in (Kind.OTHER, Kind.SHORT), sum(pair.weights)
             weights = Counts(weight, 0.0, 0.0) if decided else Counts(weight / 2, weight / 2, 0.0)
             made = replace(pair, comparison_id=None, left=sides[0], right=sides[1], made=True)
             found.append(made.unmeasured(weights))

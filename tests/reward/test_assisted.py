@@ -8,8 +8,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from manners.audit.forms import FORMS
+from manners.audit.probes import probes
 from manners.models.pretrained import Pretrained
 from manners.reward.assisted import Assisted, assisted
+from manners.reward.augment import Texts, made_of
 from manners.reward.groups import Split, divided
 from manners.reward.labelled import LeftOut
 from manners.reward.pairs import read
@@ -79,6 +82,15 @@ def test_people_keep_their_share(world: Pretrained, share: float) -> None:
         assert judged == len(found.pairs) == 80
     if share == 1.0:
         assert not found.pairs
+
+
+def test_people_keep_their_share_with_what_is_made_of_both(world: Pretrained) -> None:
+    found, split = beside(world, [*HUMAN, *JUDGED], 0.8)
+    made = made_of((*split.train, *found.pairs), 0.5, 0, Texts(probes, FORMS))
+    judged = {pair.prompt for pair in found.pairs}
+    assert sum(pair.prompt in judged for pair in made) > len(made) / 2
+    weights = [(sum(pair.weights), pair.prompt in judged) for pair in (*split.train, *found.pairs, *made)]
+    assert sum(w for w, theirs in weights if theirs) / sum(w for w, _ in weights) == pytest.approx(0.2, abs=0.02)
 
 
 def test_nothing_is_measured_on_it_and_nothing_set_aside_is_learned(world: Pretrained) -> None:

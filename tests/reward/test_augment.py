@@ -123,6 +123,20 @@ def test_they_hang_on_the_seed_alone(world: Pretrained) -> None:
         made_of(train_pairs, 0.3, 4, None)
 
 
+def test_what_is_made_of_a_users_pairs_weighs_what_theirs_do() -> None:
+    """By hand: 5 % of the whole for whoever gave 1,000 of 1,050 verdicts, and so of it with what is made of it."""
+    busy = Annotator("ben", AnnotatorKind.HUMAN, 7)
+    some = [talk(n, f"yes, {n}", f"no, {n}", Choice.RIGHT if n % 2 else Choice.LEFT) for n in range(1050)]
+    chats = [replace(c, asked_how=AskedHow.CHAT, verdicts=(replace(c.verdicts[0], annotator=busy),)) for c in some[50:]]
+    pairs = label([*some[:50], *chats], user_share=0.05).pairs
+    made = made_of(pairs, 0.5, 0, TEXTS)
+    theirs = {one.prompt for one in chats}
+    assert len(made) > 1000 and sum(pair.prompt in theirs for pair in made) > 0.9 * len(made)
+    for some_pairs in (made, (*pairs, *made)):
+        weights = [(sum(pair.weights), pair.prompt in theirs) for pair in some_pairs]
+        assert sum(w for w, of in weights if of) / sum(w for w, _ in weights) == pytest.approx(0.05, abs=0.005)
+
+
 def test_of_a_single_prompt_nothing_foreign_is_made(world: Pretrained) -> None:
     pairs = parted(world, PLANTED).train
     alone = [replace(pair, prompt=pairs[0].prompt) for pair in pairs]
