@@ -79,6 +79,8 @@ class Case:
     """How many times the left answer is twice as long as the right one."""
     own: int = 0
     """1 where the left answer alone is of the judge's own model, -1 where the right one alone is."""
+    both_own: bool = False
+    """Whether both answers are."""
 
     @property
     def several(self) -> bool:
@@ -190,8 +192,8 @@ def cases(comparisons: Iterable[Comparison], judge: Annotator, own: AbstractSet[
         left = float(said.choice is Choice.LEFT) if said.choice in (Choice.LEFT, Choice.RIGHT) else None
         lengths = (len(one.left.text) + 1) / (len(one.right.text) + 1)
         longer = min(max(math.log2(lengths), -LENGTHS), LENGTHS)
-        its = (one.left.author in own) - (one.right.author in own)
-        found.append(Case(opening(one.prompt), left, fair(one), longer, its))
+        its = [side.author in own for side in (one.left, one.right)]
+        found.append(Case(opening(one.prompt), left, fair(one), longer, its[0] - its[1], all(its)))
     return found
 
 
@@ -319,9 +321,10 @@ def _own(asked: Sequence[Case], limits: Limits) -> Check:
     at = [case for case in asked if case.left is not None and case.people and case.own]
     name = "own_model"
     if not any(case.own for case in asked):
-        return Check(
-            name=name, verdict=PASS, required=True, n=0, sentence=f"{name}: no answer is known to be of its own model."
-        )
+        alone = any(case.both_own for case in asked)
+        none = "no answer is known to be of its own model"
+        why = "all that is of its own model stands beside an answer that is too" if alone else none
+        return Check(name=name, verdict=PASS, required=True, n=0, sentence=f"{name}: {why}.")
     towards = _mean([case.own * case.apart for case in at], at) if _several_groups(at, limits) else None
     return _within(name, towards, limits.own, len(at), "more than people for answers of its own model")
 

@@ -123,6 +123,15 @@ def test_of_its_own_answers_that_cannot_be_compared_nothing_is_told() -> None:
         assert not any("no answer is known" in check.sentence for check in found.checks)
 
 
+def test_where_all_compared_answers_are_of_its_own_model_none_can_be_favoured() -> None:
+    ours = replace(comparison(person(Choice.LEFT), Verdict(Choice.LEFT, WHO)), right=Response("short", "policy-1"))
+    said = "own_model: all that is of its own model stands beside an answer that is too."
+    for some in ([ours], [ours, replace(ours, left=Response("a", "b"), right=Response("c", "d"))]):
+        found = admission(cases(some, WHO, frozenset({"policy-1"})), KEPT)
+        [check] = (check for check in found.checks if check.name == "own_model")
+        assert check.sentence == said and check.verdict == "pass"
+
+
 def test_what_the_margin_needs_is_what_it_takes() -> None:
     # The variance of a - h by hand: people and judge right with chance r each, all 8 outcomes.
     right = 0.9
