@@ -40,7 +40,7 @@ def admitted(session: Session, comparisons: Sequence[Comparison]) -> frozenset[A
         return frozenset()
     judge = Annotator(before.judge, AnnotatorKind.AI)
     judged = [one for one in pooled(comparisons) if latest_of(one, judge) is not None]
-    held = cases(chosen_of(session, judged).checked, judge, frozenset(before.own or ()))
+    held = cases(chosen_of(session, judged, judge).checked, judge, frozenset(before.own or ()))
     found = admission(held, tried(before.turned or {}))
     why = [f"it fails {', '.join(found.failed)}"] if found.failed else []
     why += [f"too little is known for {', '.join(found.cannot_tell)}"] if found.cannot_tell else []

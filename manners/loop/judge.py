@@ -61,6 +61,8 @@ PARTS = "checked", "rest", "asked"
 """What a run is settled on: comparisons that people have judged, those to train on, and those of an evaluation."""
 NEW = "new"
 """Those of them that it had not judged when the run began."""
+OVER = "over"
+"""How many there were beyond `judge.most` then."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,7 +128,7 @@ def plan(session: Session, inputs: JudgeInputs | None = None) -> Plan:
     """How much is asked at most, as a server tells probabilities or not, and the memory of reading a question."""
     inputs = inputs or _settled(session)
     comparisons = pooled(session.store.comparisons())
-    chosen = chosen_of(session, comparisons)
+    chosen = chosen_of(session, comparisons, inputs.judge)
     asked = _evaluated(session, inputs.evaluated, comparisons)
     new = [len(unjudged(some, inputs.judge)) for some in (chosen.checked, chosen.rest, asked)]
     settings = session.settings.judge
@@ -151,12 +153,13 @@ def run(session: Session, run: Run, inputs: JudgeInputs) -> JudgeResult:
     with alone(session.workspace.runs), _asked(session, run, inputs) as (asker, budget):
         # 1. Whom to ask about, settled once: what comes meanwhile is for the next run.
         comparisons = pooled(session.store.comparisons())
-        chosen = chosen_of(session, comparisons)
+        chosen = chosen_of(session, comparisons, judge)
         asked = _evaluated(session, inputs.evaluated, comparisons)
         if "checked" not in run.state:
             parts = chosen.checked, chosen.rest, asked
             run.state |= {part: [c.id for c in some] for part, some in zip(PARTS, parts, strict=True)}
             run.state[NEW] = [c.id for some in parts for c in unjudged(some, judge)]
+            run.state[OVER] = chosen.over
             run.save()
         allowed = chosen.allowed | {c.id for c in asked}
         by_id = {c.id: c for c in comparisons if c.id in allowed}
@@ -185,7 +188,7 @@ def run(session: Session, run: Run, inputs: JudgeInputs) -> JudgeResult:
     given = [*(v for one in begun if (v := latest_of(one, judge))), *(verdict for _, verdict in said)]
     result = _result(session, inputs, chosen, found, held, more, turned, given, heat, budget, journal.sampled)
     stopped = "a budget was spent: judge.requests or judge.tokens" if last else None
-    waiting = len(unjudged([*checked, *rest, *asked], judge)) - len(said) + chosen.over
+    waiting = len(unjudged([*checked, *rest, *asked], judge)) - len(said) + run.state.get(OVER, chosen.over)
     rates = by_judge.win_rates(evaluation, inputs.evaluated, judge) if inputs.evaluated else None
     for rate in rates or ():
         print(rate.sentence, file=sys.stderr)
@@ -241,7 +244,7 @@ def _asked(session: Session, run: Run, inputs: JudgeInputs) -> Iterator[tuple[As
 
 
 def _evaluated(session: Session, version: str | None, comparisons: Sequence[Comparison]) -> list[Comparison]:
-    return judging.evaluated(comparisons, version, *judging.private(session))
+    return judging.evaluated(comparisons, version, judging.private(session))
 
 
 def _tried_before(session: Session, judge: Annotator) -> dict[str, tuple[int, int]]:

@@ -34,6 +34,7 @@ from manners.types import (
     Comparison,
     Dialogue,
     Response,
+    latest_of,
 )
 
 if TYPE_CHECKING:
@@ -62,23 +63,23 @@ class Chosen:
     checked: tuple[Comparison, ...]
     """Those that several people have judged, newest of all, oldest first."""
     rest: tuple[Comparison, ...]
-    """Those that nobody has judged, for an admitted judge."""
+    """Those that nobody else has judged, for an admitted judge: what it has judged, and the most of one run behind."""
     over: int
-    """Beyond the most of one run."""
+    """Beyond these."""
     left_out: dict[str, int]
     allowed: frozenset[int | None]
     """The numbers of all that may be shown to a judge: a run that goes on leaves out what was deleted since."""
 
 
 def choose(
-    comparisons: Iterable[Comparison], checked: int, most: int, shared: bool, private: frozenset[Dialogue]
+    comparisons: Iterable[Comparison], judge: Annotator, checked: int, most: int, private: frozenset[Dialogue]
 ) -> Chosen:
-    """Choose from pooled comparisons, in their order; people's chats are nobody else's unless they are shared."""
+    """Choose from pooled comparisons, in their order; `private` are the prompts that no judge may be shown."""
     left_out = Counter[str]()
-    held, rest = list[Comparison](), list[Comparison]()
+    held, known, new = list[Comparison](), list[Comparison](), list[Comparison]()
     allowed = set[int | None]()
     for one in comparisons:
-        if reason := SET_ASIDE if one.asked_how in MEASURES else _kept_from(one, shared, private):
+        if reason := SET_ASIDE if one.asked_how in MEASURES else _kept_from(one, private):
             left_out[reason] += 1
             continue
         if one.kept:  # what people have said of it is for an evaluation too
@@ -90,49 +91,48 @@ def choose(
         elif judged_by_others(one):
             left_out["judged already, and not by several people that can be compared with"] += 1
         else:
-            rest.append(one)
+            (new if latest_of(one, judge) is None else known).append(one)
     if older := held[:-checked]:
         left_out["judged by people, and older than the newest judge.checked"] = len(older)
-    over = max(0, len(rest) - most)
-    return Chosen(tuple(held[-checked:]), tuple(rest[:most]), over, dict(left_out), frozenset(allowed))
+    over = max(0, len(new) - most)
+    return Chosen(tuple(held[-checked:]), (*known, *new[:most]), over, dict(left_out), frozenset(allowed))
 
 
-def chosen_of(session: Session, comparisons: Iterable[Comparison]) -> Chosen:
+def chosen_of(session: Session, comparisons: Iterable[Comparison], judge: Annotator) -> Chosen:
     """Choose as a workspace's settings say: whom the command asks about, and by what training admits, is one rule."""
     settings = session.settings.judge
-    return choose(comparisons, settings.checked, settings.most, *private(session))
+    return choose(comparisons, judge, settings.checked, settings.most, private(session))
 
 
-def private(session: Session) -> tuple[bool, frozenset[Dialogue]]:
-    """Return whether people's chats are shared, and else which prompts are theirs alone."""
-    shared = session.settings.serve.share_chats
-    return shared, frozenset() if shared else session.store.only_in_chats()
+def private(session: Session) -> frozenset[Dialogue]:
+    """Return which prompts are of people's chats alone; none where these are shared."""
+    return frozenset() if session.settings.serve.share_chats else session.store.only_in_chats()
 
 
-def _kept_from(one: Comparison, shared: bool, private: frozenset[Dialogue]) -> str | None:
+def _kept_from(one: Comparison, private: frozenset[Dialogue]) -> str | None:
     """Return why no judge may be shown a comparison, or has nothing to choose in it; None where one may be."""
     texts = one.left.text.strip(), one.right.text.strip()
     if DELETED in texts:
         return "deleted by the person whose words they were"
     if one.reported:
         return "reported, and kept away by a reviewer"
-    if not shared and (one.asked_how in VOLUNTEERED or one.prompt in private):
+    if one.asked_how in VOLUNTEERED:
+        return "from a chat or another program, where no judge's verdict trains"
+    if one.prompt in private:
         return "from somebody's chat (serve.share_chats is off)"
     if not all(texts) or texts[0] == texts[1]:
         return "an empty response, or identical responses"
     return None
 
 
-def evaluated(
-    comparisons: Iterable[Comparison], version: str | None, shared: bool, private: frozenset[Dialogue]
-) -> list[Comparison]:
+def evaluated(comparisons: Iterable[Comparison], version: str | None, private: frozenset[Dialogue]) -> list[Comparison]:
     """Return the comparisons of an evaluation of a version that may be shown to a judge; none where none is named."""
     return [
         one
         for one in comparisons
         if one.asked_how is AskedHow.EVALUATION
         and version in (one.left.author, one.right.author)
-        and _kept_from(one, shared, private) is None
+        and _kept_from(one, private) is None
     ]
 
 

@@ -83,7 +83,7 @@ def test_who_trains_is_decided_by_what_the_command_may_ask_about(
         opened.store.add_prompts([one.prompt for one in prompts], PromptUse.TRAIN, "chat")
     rest = judged([replace(what(one), id=1000 + n) for n, one in enumerate(prompts)], 0.6)
     assert admitted(opened, [*good, *rest]) == {WHO}
-    asked = choose(rest, 600, 600, shared=False, private=opened.store.only_in_chats())
+    asked = choose(rest, WHO, 600, 600, opened.store.only_in_chats())
     assert not asked.checked and not asked.rest
 
 

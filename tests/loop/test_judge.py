@@ -17,6 +17,7 @@ from manners.checkpoint import Run
 from manners.cli import main
 from manners.data import judge_probes
 from manners.errors import MannersError
+from manners.feedback.admission import Admission
 from manners.feedback.judge import Reading
 from manners.loop import judge as judge_module
 from manners.loop import stages
@@ -26,12 +27,13 @@ from manners.loop.round import JUDGE
 from manners.loop.session import Session
 from manners.settings import ModelSettings
 from manners.store import Store
-from manners.types import DELETED, AnnotatorKind, AskedHow, Choice, Dialogue, Role, Turn, Verdict
+from manners.types import DELETED, Annotator, AnnotatorKind, AskedHow, Choice, Dialogue, Role, Turn, Verdict
 from tests.loop import judging
 from tests.loop.judging import Server, serving
 from tests.worlds import save_tiny
 
 Make = Callable[..., Session]
+WHO = Annotator("judge:planted", AnnotatorKind.AI)
 
 
 @pytest.fixture
@@ -392,14 +394,45 @@ def test_who_is_asked_about_what() -> None:
     several = [replace(c, id=n) for n, c in enumerate(judging.comparisons(5))]
     one = [replace(c, id=10 + n) for n, c in enumerate(judging.comparisons(2, people=1, start=10))]
     nobody = [replace(c, id=20 + n) for n, c in enumerate(judging.comparisons(4, people=0, start=20))]
-    chosen = choose([*several, *one, *nobody, replace(nobody[0], id=30, kept=True)], 3, 2, False, frozenset())
+    chosen = choose([*several, *one, *nobody, replace(nobody[0], id=30, kept=True)], WHO, 3, 2, frozenset())
     assert [c.id for c in chosen.checked] == [2, 3, 4] and [c.id for c in chosen.rest] == [20, 21] and chosen.over == 2
     assert sorted(chosen.left_out.values()) == [1, 2, 2]
     gone = replace(several[1], reported=True), replace(nobody[2], left=replace(nobody[2].left, text=DELETED))
-    assert choose([*several[2:], *gone], 3, 9, False, frozenset()).allowed == {2, 3, 4}
-    hidden = choose(nobody, 3, 9, False, frozenset({nobody[1].prompt}))
+    assert choose([*several[2:], *gone], WHO, 3, 9, frozenset()).allowed == {2, 3, 4}
+    hidden = choose(nobody, WHO, 3, 9, frozenset({nobody[1].prompt}))
     assert [c.id for c in hidden.rest] == [20, 22, 23]
-    assert choose(nobody, 3, 9, True, frozenset()).rest == tuple(nobody)
+    assert choose(nobody, WHO, 3, 9, frozenset()).rest == tuple(nobody)
+    chats = [replace(nobody[0], asked_how=AskedHow.CHAT), replace(several[0], asked_how=AskedHow.API)]
+    shared = choose([*chats, *nobody[1:]], WHO, 3, 9, frozenset())
+    assert shared.allowed == {21, 22, 23}, "no verdict of a judge on them would train, shared or not"
+    assert shared.left_out == {"from a chat or another program, where no judge's verdict trains": 2}
+
+
+def test_the_most_of_one_run_is_of_those_that_it_has_not_judged(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    nothing_to_keep_to = Admission((), None, None, 0, None)
+    monkeypatch.setattr(judge_module, "measured", lambda *given: nothing_to_keep_to)
+    rest = judging.comparisons(5, people=0, start=50)
+    other = Verdict(Choice.LEFT, Annotator("judge:another", AnnotatorKind.AI))
+    rest[0] = replace(rest[0], verdicts=(other,))
+    really = Store.add_verdicts
+
+    def dies(store: Store, *given: Any) -> None:
+        really(store, *given)
+        raise ZeroDivisionError
+
+    with serving(Server()) as server:
+        session = make(server.url, [*judging.comparisons(3), *rest], probes=0, most=2)
+        with monkeypatch.context() as patch, pytest.raises(ZeroDivisionError):
+            patch.setattr(Store, "add_verdicts", dies)
+            judge(session)
+        first = judge(session, resume=True)
+        assert first["admitted"] and (first["asked"], first["waiting"]) == (5, 3)
+        assert judge(session, plan=True)["comparisons"] == 2
+        second = judge(session)
+        assert (second["asked"], second["waiting"]) == (2, 1)
+        assert [row["asked"] for row in second["panel"]] == [7], "what it judged before is told of as well"
+        third = judge(session)
+        assert (third["asked"], third["waiting"]) == (1, 0) and len(server.asked) == 2 * 8
 
 
 def test_what_is_not_to_be_judged_is_counted(make: Make) -> None:
@@ -413,7 +446,7 @@ def test_what_is_not_to_be_judged_is_counted(make: Make) -> None:
     with serving(Server()) as server:
         facts = judge(make(server.url, some, probes=0))
         assert facts["asked"] == 1 and sum(facts["left_out"].values()) == 3
-        assert "from somebody's chat (serve.share_chats is off)" in facts["left_out"]
+        assert "from a chat or another program, where no judge's verdict trains" in facts["left_out"]
 
 
 @pytest.mark.parametrize(("text", "said"), [("", "is empty"), (" \n\t", "is empty"), ("x" * 20_001, "shorten it")])
