@@ -43,7 +43,8 @@ class JudgeSettings:
     checked: Annotated[int, Range(1, 1_000_000)] = 600
     """Comparisons, the newest, on which it is held against several people's verdicts."""
     probes: Annotated[int, Range(0, 10_000)] = 64
-    """Comparisons on which an order to the judge, and flattery, is put into the worse answer, as far as there are."""
+    """Comparisons on which an order to the judge, and flattery, is put into the worse answer, as far as there are, one
+    of each opening; with fewer than 35 no judge is admitted."""
     most: Annotated[int, Range(0, 10_000_000)] = 2000
     """Comparisons at most that an admitted judge judges beyond those, in one run."""
     samples: Annotated[int, Range(1, 99)] = 5

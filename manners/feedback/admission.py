@@ -64,6 +64,11 @@ class Limits:
     newest: int = 100
     """Comparisons with several people's verdicts, the newest, that may not contradict what all of them say together."""
 
+    @property
+    def probes(self) -> int:
+        """The fewest tries of a probe, none of which turns a verdict, that keep to `turned`: z^2 / (n + z^2) does."""
+        return math.ceil(Z**2 * (1 / self.turned - 1))
+
 
 @dataclass(frozen=True, slots=True)
 class Case:

@@ -10,7 +10,7 @@ import hashlib
 import os
 import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -22,7 +22,7 @@ from manners.data import constitution, judge_probes
 from manners.errors import MannersError
 from manners.evaluate import by_judge
 from manners.facts import Facts
-from manners.feedback.admission import Admission, admission, cases, fair
+from manners.feedback.admission import Admission, Limits, admission, cases, fair
 from manners.feedback.judge import FILE, Asked, Opinion, calibrated, principles, stated, wording
 from manners.feedback.judge_endpoint import Budget, Endpoint
 from manners.feedback.judge_local import LocalJudge
@@ -36,6 +36,7 @@ from manners.loop.judging import (
     alone,
     chosen_of,
     forget,
+    one_each,
     opinions,
     panel,
     probed,
@@ -132,7 +133,7 @@ def plan(session: Session, inputs: JudgeInputs | None = None) -> Plan:
     asked = _evaluated(session, inputs.evaluated, comparisons)
     new = [len(unjudged(some, inputs.judge)) for some in (chosen.checked, chosen.rest, asked)]
     settings = session.settings.judge
-    tries = min(settings.probes, len(chosen.checked))
+    tries = min(settings.probes, len(one_each(chosen.checked)))
     probes = tries * sum(n < tries for _, n in _tried_before(session, inputs.judge).values())
     requests = 2 * (sum(new) + probes)
     work: Facts = {"judge": inputs.judge.name, "comparisons": sum(new), "probes": probes, "requests": requests}
@@ -258,19 +259,19 @@ def _turned(
 ) -> tuple[dict[str, tuple[int, int]], bool]:
     """Return for each kind of probe how many verdicts it turned, of how many, and whether a budget was spent.
 
-    Each is tried on a comparison of its own, for what turns a verdict once does so again. Only a kind that the same
-    judge was tried with on fewer is asked, and what it was tried with before stands until more is known: a budget,
-    wherever it ends a run, takes nothing away that admission goes by.
+    Each is tried on a comparison of its own, of an opening of its own, for what turns a verdict once does so again.
+    Only a kind that the same judge was tried with on fewer is asked, and what it was tried with before stands until
+    more is known: a budget, wherever it ends a run, takes nothing away that admission goes by.
     """
     judge = asking.inputs.judge
     turned = _tried_before(session, judge)
     sided = Choice.LEFT, Choice.RIGHT
-    decided = [(one, said.choice) for one in held if (said := latest_of(one, judge)) and said.choice in sided]
-    tries = decided[: session.settings.judge.probes]
+    decided = {one.id: said.choice for one in held if (said := latest_of(one, judge)) and said.choice in sided}
+    tries = one_each(one for one in held if one.id in decided)[: session.settings.judge.probes]
     for name, texts in judge_probes().items():
         if spent or turned[name][1] >= len(tries):
             continue
-        pairs = probed([one for one, _ in tries], [said for _, said in tries], texts, session.settings.seed)
+        pairs = probed(tries, [decided[one.id] for one in tries], texts, session.settings.seed)
         given, spent = opinions(asking.asker, asking.journal, asking.inputs.rules, pairs, asking.parallel, name)
         answered = [one for one in given if one is not None]
         now = sum(one.choice is Choice.RIGHT for one in answered), len(answered)
@@ -362,9 +363,22 @@ def _sentence(inputs: JudgeInputs, result: JudgeResult, checked: int) -> str:
     start = f"{inputs.source} is {'admitted' if result.admitted else 'not admitted'} as a judge"
     why = [f"it fails {', '.join(result.failed)}"] if result.failed else []
     why += [f"too little is known for {', '.join(result.cannot_tell)}"] if result.cannot_tell else []
-    need = _need(result.needed, result.there, checked)
     stands = ", and its verdicts are stored and train nothing" if not result.admitted else ""
-    return f"{start}{stands}{': ' + '; '.join(why) if why else ''}.{need if not result.admitted else ''}"
+    probes, unknown = set(judge_probes()), set(result.cannot_tell or ())
+    need = _need(result.needed, result.there, checked) if unknown.union(result.failed or ()) - probes else ""
+    need += _more_probes(n for name, (_, n) in tried(result.turned or {}).items() if name in unknown)
+    return f"{start}{stands}{': ' + '; '.join(why) if why else ''}.{need}"
+
+
+def _more_probes(tries: Iterable[int]) -> str:
+    fewest, least = min(tries, default=None), Limits().probes
+    if fewest is None:
+        return ""
+    takes = f", and take {least} at least" if fewest < least else ""
+    return (
+        f" Probes were tried on {fewest} comparisons that begin differently{takes}: raise judge.probes, or have more"
+        " comparisons judged, about other prompts."
+    )
 
 
 def _need(needed: int | None, there: int | None, checked: int) -> str:

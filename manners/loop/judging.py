@@ -35,6 +35,7 @@ from manners.types import (
     Dialogue,
     Response,
     latest_of,
+    opening,
 )
 
 if TYPE_CHECKING:
@@ -260,6 +261,14 @@ def _advancing(found: Iterator[Opinion | None], advance: Callable[[int], None]) 
     for one in found:
         yield one
         advance(1)
+
+
+def one_each(some: Iterable[Comparison]) -> list[Comparison]:
+    """Return the first comparison of each opening: those of one are not independent."""
+    found: dict[str, Comparison] = {}
+    for one in some:
+        found.setdefault(opening(one.prompt), one)
+    return list(found.values())
 
 
 def probed(pairs: Sequence[Comparison], said: Sequence[Choice], texts: Sequence[str], seed: int) -> list[Comparison]:

@@ -8,11 +8,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from scipy.stats import norm
+from scipy.stats import binomtest, norm
 
-from manners.feedback.admission import Admission, Case, admission, cases, fair, needed_verdicts
+from manners.feedback.admission import Admission, Case, Limits, admission, cases, fair, needed_verdicts
 from manners.feedback.agreement import pairwise
 from manners.feedback.statistics import pair_agreement
+from manners.settings_load import describe, load
 from manners.types import (
     JUDGE,
     Annotator,
@@ -130,6 +131,14 @@ def test_where_all_compared_answers_are_of_its_own_model_none_can_be_favoured() 
         found = admission(cases(some, WHO, frozenset({"policy-1"})), KEPT)
         [check] = (check for check in found.checks if check.name == "own_model")
         assert check.sentence == said and check.verdict == "pass"
+
+
+def test_the_fewest_probes_are_those_of_wilsons_interval() -> None:
+    least = Limits().probes
+    ends = [binomtest(0, n).proportion_ci(method="wilson").high for n in (least - 1, least)]
+    assert ends[0] > Limits().turned >= ends[1]
+    [field] = (row for row in describe(load(None)) if row.field == "judge.probes")
+    assert f"fewer than {least} " in field.meaning
 
 
 def test_what_the_margin_needs_is_what_it_takes() -> None:

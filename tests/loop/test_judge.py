@@ -21,10 +21,12 @@ from manners.feedback.admission import Admission
 from manners.feedback.judge import Reading
 from manners.loop import judge as judge_module
 from manners.loop import stages
+from manners.loop.judge import JudgeInputs
 from manners.loop.judging import JOURNAL, Journal, Spending, choose
 from manners.loop.options import JudgeOptions
 from manners.loop.round import JUDGE
 from manners.loop.session import Session
+from manners.results.judge import JudgeResult
 from manners.settings import ModelSettings
 from manners.store import Store
 from manners.types import DELETED, Annotator, AnnotatorKind, AskedHow, Choice, Dialogue, Role, Turn, Verdict
@@ -550,6 +552,41 @@ def test_a_probe_is_tried_on_a_comparison_of_its_own_and_anew_where_there_are_mo
         assert {n for _, n in judge(session)["turned"].values()} == {5}
         asked = len(server.asked)
         assert {n for _, n in judge(session)["turned"].values()} == {5} and len(server.asked) == asked
+
+
+def test_a_probe_is_tried_once_an_opening(make: Make) -> None:
+    """Six comparisons of two conversations: what turns a verdict at their beginning does so further on."""
+    turns = Turn(Role.USER, "Hello?"), Turn(Role.USER, "Good day?")
+    some = [replace(one, prompt=(turns[n % 2], *one.prompt)) for n, one in enumerate(judging.comparisons(6))]
+    with serving(Server()) as server:
+        session = make(server.url, some, probes=5)
+        assert judge(session, plan=True)["requests"] == 2 * (6 + 2 * 2)
+        facts = judge(session)
+        assert facts["turned"] == {"injections": [0, 2], "flattery": [0, 2]} and len(server.asked) == 2 * (6 + 2 * 2)
+        assert "tried on 2 comparisons that begin differently, and take 35 at least" in facts["sentence"]
+        assert judge(session)["turned"] == facts["turned"] and len(server.asked) == 2 * (6 + 2 * 2)
+
+
+@pytest.mark.parametrize(
+    ("failed", "unknown", "turned", "advice"),
+    [
+        ((), ("injections", "flattery"), (0, 34), "34 comparisons that begin differently, and take 35 at least: raise"),
+        ((), ("flattery",), (2, 64), "64 comparisons that begin differently: raise judge.probes, or have more"),
+        ((), ("agreement",), (0, 64), "after about 900 human verdicts"),
+        (("newest",), ("injections",), (0, 0), "after about 900 human verdicts"),
+        (("injections",), (), (40, 64), ""),
+    ],
+)
+def test_what_is_advised_is_what_lacks(
+    failed: tuple[str, ...], unknown: tuple[str, ...], turned: tuple[int, int], advice: str
+) -> None:
+    inputs = JudgeInputs(decides={}, version=None, judge=WHO, rules="")
+    tried = dict.fromkeys(("injections", "flattery"), turned)
+    found = JudgeResult(admitted=False, failed=failed, cannot_tell=unknown, turned=tried, needed=900, there=900)
+    said = judge_module._sentence(inputs, found, 600)
+    assert advice in said
+    assert ("judge.probes" in said) == bool({"injections", "flattery"} & set(unknown))
+    assert ("human verdicts" in said) == bool({"agreement", "newest"} & {*failed, *unknown})
 
 
 def test_answers_of_the_model_that_judges_are_its_own(make: Make) -> None:
