@@ -63,7 +63,7 @@ def inputs(session: Session, _: Options, begun: Mapping[str, Any]) -> DirectInpu
     Raises MannersError where there is nothing to learn from, or no prompt leaves room for an answer.
     """
     found = verdict_inputs(session, begun, "dpo")
-    asked = _asked(session, split_of(session, labelled_of(session, found)), found.upto)
+    asked = _asked(session, split_of(session, labelled_of(session, found.comparisons)), found.upto)
     decides = {**found.decides, **serving(session, begun, *QUEUE), PROMPTS: digest(asked.ids)}
     return DirectInputs(**vars(found) | {"decides": decides, "asked": asked})
 

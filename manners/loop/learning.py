@@ -14,9 +14,10 @@ from manners.facts import Facts
 from manners.loop.laid_out import counts, refusals, tell
 from manners.loop.plan import Disk
 from manners.loop.session import Session
-from manners.loop.verdicts import VerdictInputs
+from manners.loop.verdicts import VerdictInputs, judges_of
 from manners.models.cost import states_bytes, trunk_work
 from manners.models.states import kept_bytes
+from manners.reward.assisted import assisted
 from manners.reward.augment import Texts, made_of
 from manners.reward.groups import Split, divided, slice_off
 from manners.reward.labelled import Labelled, LabelledPair, LeftOut
@@ -24,6 +25,7 @@ from manners.reward.pairs import laid_out
 from manners.reward.passes import SLICE, candidates
 from manners.reward.train import Trained as RewardTrained
 from manners.reward.verdicts import label
+from manners.types import Comparison
 
 LONGEST = 32
 """Exchanges, those of most characters, that are turned into tokens to find the longest."""
@@ -43,9 +45,8 @@ class ToLearn:
     disk: Disk
 
 
-def labelled_of(session: Session, inputs: VerdictInputs | None) -> Labelled:
-    """Return the comparisons of a run, or all there are, with their verdicts counted."""
-    comparisons = inputs.comparisons if inputs else session.store.comparisons()
+def labelled_of(session: Session, comparisons: Sequence[Comparison]) -> Labelled:
+    """Return comparisons with their verdicts counted."""
     return label(comparisons, session.settings.reward.annotators)
 
 
@@ -65,16 +66,21 @@ def to_learn(
 ) -> ToLearn:
     """Return what so many branches learn from, in batches of comparisons; None leaves the passes to a scout.
 
-    `augment` is the share of it that is made of answers (`reward.augment`). Says on stderr what the chat template
-    refuses. Raises MannersError when there is nothing to learn from.
+    What an admitted judge adds is among it; `augment` is the share of it that is made of answers (`reward.augment`).
+    Says on stderr what the chat template refuses. Raises MannersError when there is nothing to learn from.
     """
-    labelled = labelled_of(session, inputs)
+    comparisons = inputs.comparisons if inputs else session.store.comparisons()
+    judges = inputs.judges if inputs else judges_of(session, comparisons)
+    labelled = labelled_of(session, comparisons)
     refused = refusals(
         session.pretrained.renderer.template, ((pair.comparison_id or 0, pair.prompt) for pair in labelled.pairs)
     )
     tell(refused, "comparisons")
     split = split_of(session, labelled)
-    train = (*split.train, *made_of(split.train, augment, session.settings.seed, TEXTS))
+    beside = judges, session.settings.reward.human_share
+    judged = assisted(session.pretrained.renderer, comparisons, labelled, split, *beside).pairs
+    given = (*split.train, *judged)
+    train = (*given, *made_of(given, augment, session.settings.seed, TEXTS))
     pairs = (*train, *split.held_out)
     learned = len(train)
     # All candidates, and the most passes: what it takes at most.
@@ -85,7 +91,8 @@ def to_learn(
     work: Facts = {
         "comparisons": len(split.train) + len(split.held_out),
         "trained_on": len(split.train),
-        **({"made": learned - len(split.train)} if augment else {}),
+        **({"judged": len(judged)} if judged else {}),
+        **({"made": learned - len(given)} if augment else {}),
         "optimizer_steps": sum(tried) * -(-scouting // batch) + most * branches * -(-learned // batch),
         "pair_passes": sum(tried) * scouting + most * branches * learned,
         "work_with_trunk": trunk_work(session.pretrained.trunk),

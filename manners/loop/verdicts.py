@@ -49,11 +49,15 @@ def verdict_inputs(session: Session, begun: Mapping[str, Any], stage: str) -> Ve
     _refuse_changed(session, begun, pairs, stage)
     newest = comparisons[-1].id if comparisons else 0
     decides: Facts = {VERDICT: watermark, COMPARISON: newest, PAIRS: pairs, **until(upto)}
-    judges = frozenset[Annotator]()
+    judges = judges_of(session, comparisons)
     if session.settings.reward.annotators == "human+ai":
-        judges = admitted(session, comparisons)
         decides[JUDGES] = ", ".join(sorted(judge.name for judge in judges)) or "none"
     return VerdictInputs(decides=decides, watermark=watermark, comparisons=comparisons, upto=upto, judges=judges)
+
+
+def judges_of(session: Session, comparisons: Sequence[Comparison]) -> frozenset[Annotator]:
+    """Return whose verdicts train beside people's: of an admitted judge, where `reward.annotators` asks for one."""
+    return admitted(session, comparisons) if session.settings.reward.annotators == "human+ai" else frozenset()
 
 
 def named(what: str, pairs: Sequence[LabelledPair], begun: object) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -13,10 +14,11 @@ from manners.facts import to_facts
 from manners.loop import stages
 from manners.loop.admitted import admitted
 from manners.loop.judging import choose
-from manners.loop.round import REWARD
+from manners.loop.round import DPO, REWARD
 from manners.loop.session import Session
+from manners.loop.stage import Stage
 from manners.results.judge import JudgeResult
-from manners.settings import RewardSettings, Settings
+from manners.settings import DPOSettings, RewardSettings, Settings
 from manners.types import JUDGE, Annotator, AnnotatorKind, AskedHow, Choice, Comparison, PromptUse, Verdict
 from manners.workspace import Workspace
 from tests.loop import judging, tiny
@@ -104,6 +106,23 @@ def test_who_does_not_train_and_why(
     opened = session(tmp_path / "w", result)
     assert admitted(opened, judged(judging.comparisons(300), 0.97)) == frozenset()
     assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("stage", [REWARD, DPO])
+def test_the_plan_tells_of_what_an_admitted_judge_adds(tmp_path: Path, model: Path, stage: Stage) -> None:
+    """By hand: one pass over people's pairs and the judge's, in batches of 32."""
+    reward = RewardSettings(members=1, epochs=1, batch=32, learning_rate=0.003, curve=False, annotators="human+ai")
+    chosen = tiny.settings(model, reward=reward, dpo=DPOSettings(passes=1, batch=32, learning_rate=0.003))
+    opened = session(tmp_path / "w", JudgeResult(judge=WHO.name, turned=TURNED, own=()), chosen)
+    people = judged(judging.comparisons(400), 0.98)
+    alone = judged(judging.comparisons(60, people=0, start=2000), 0.98)
+    opened.store.add_comparisons([replace(c, id=None) for c in (*people, *alone)])
+    plan = stages.perform(opened.workspace, chosen, stage, plan=True)
+    learned = plan["trained_on"] + 60
+    assert (plan["judged"], plan["pair_passes"], plan["optimizer_steps"]) == (60, learned, math.ceil(learned / 32))
+    by_people = replace(chosen, reward=replace(reward, annotators=None))
+    plain = stages.perform(opened.workspace, by_people, stage, plan=True)
+    assert "judged" not in plain and plain["pair_passes"] == plain["trained_on"] == plan["trained_on"]
 
 
 @pytest.mark.long
