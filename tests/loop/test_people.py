@@ -122,6 +122,8 @@ def _refused_it_closes_nothing(taught: Session) -> None:
         stages.evaluate(taught.workspace, taught.settings, ask=None, plan=False, close=True)
     shutil.rmtree(unfinished.parent)
     assert not any(one.bets for one in taught.store.comparisons(AskedHow.EVALUATION))
+
+
 def _of_another_study(taught: Session) -> list[Comparison]:
     """Return a comparison of the policy with a version that it is not evaluated against; Anna alone has answered."""
     prompt = (Turn(Role.USER, "What is kept for another study?"),)

@@ -320,7 +320,9 @@ def test_what_reward_training_sets_aside_is_not_learned_from(model: Path, tmp_pa
     sides = (Choice.LEFT, Choice.RIGHT)
     session.store.add_comparisons([compared(f"sun {n}?", FORM, "No.", sides[n % 2]) for n in range(30)])
     inputs = SFT.work.inputs(session, SFT.options(), {})
-    split = split_of(session, labelled_of(session, None))  # what the reward model and DPO are measured on
+    split = split_of(
+        session, labelled_of(session, session.store.comparisons())
+    )  # what the reward model and DPO are measured on
     learned = {one.dialogue[:-1] for one in inputs.found.examples}
     assert learned == {pair.prompt for pair in split.train} and len(split.held_out) >= 2
     assert inputs.found.passed["a prompt that reward training sets aside"] == len(split.held_out)
