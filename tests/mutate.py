@@ -48,7 +48,7 @@ TESTS = {
     "reward/pairs": "reward/test_pairs.py reward/test_shares.py reward/test_train.py",
     "reward/calibrate": "reward/test_calibrate.py",
     "ppo/train": "ppo/test_train.py ppo/test_learner.py",
-    "ppo/rollout": "ppo/test_rollout.py ppo/test_train.py",
+    "ppo/rollout": "ppo/test_rollout.py ppo/test_pessimism.py ppo/test_train.py",
     "text": "test_text.py test_shorten.py test_families.py",
     "store/files/formats": "store/test_transfer.py store/test_round_trip.py",
     "feedback/queue": "feedback/test_queue.py",

@@ -168,15 +168,16 @@ def test_a_weighted_mean_over_what_was_drawn_is_the_mean_over_what_is_trained() 
     assert float((drawn_from * weights * worth).sum()) == pytest.approx(float((trained * worth).sum()))
 
 
-def test_several_answers_to_a_prompt_are_measured_against_each_other(players: Roles) -> None:
-    prompts = [prompt for prompt in PROMPTS[:6] for _ in range(4)]
-    found = collect(
-        players, prompts, replace(SETTINGS, lam=1.0, gamma=1.0), SAMPLE, 0.0, torch.Generator().manual_seed(1)
-    )
+@pytest.mark.parametrize("answers", [2, 4])
+def test_several_answers_to_a_prompt_are_measured_against_each_other(players: Roles, answers: int) -> None:
+    prompts = [prompt for prompt in PROMPTS[:6] for _ in range(answers)]
+    settings = replace(SETTINGS, lam=1.0, gamma=1.0, answers=answers)
+    found = collect(players, prompts, settings, SAMPLE, 0.0, torch.Generator().manual_seed(1))
     values = torch.arange(found.batch.keep.shape[1]) / 10
     for row, score in enumerate(found.scores.tolist()):
-        others = [found.scores[i] for i in range(row // 4 * 4, row // 4 * 4 + 4) if i != row]
-        gained = score - float(sum(others)) / 3  # with lambda 1 and no KL, every token's return
+        first = row // answers * answers
+        others = [found.scores[i] for i in range(first, first + answers) if i != row]
+        gained = score - float(sum(others)) / (answers - 1)  # with lambda 1 and no KL, every token's return
         length = int(found.batch.keep[row].sum())
         torch.testing.assert_close(found.returns[row, :length], torch.full((length,), gained), atol=1e-4, rtol=1e-4)
     keep = found.batch.keep

@@ -26,6 +26,7 @@ from manners.ppo import guard, terms
 from manners.ppo import learner as learner_module
 from manners.ppo import train as train_module
 from manners.ppo.course import Material
+from manners.ppo.curves import Passes
 from manners.ppo.guard import Unsound
 from manners.ppo.learner import Learner, Validation
 from manners.ppo.objective import PolicyStats, policy_loss
@@ -360,6 +361,14 @@ def test_drift_and_ratio_are_checked_before_the_first_step_of_every_update(
     monkeypatch.setattr(train_module, "collect", drifting)
     with pytest.raises(Unsound, match=says):
         run(replace(SHORT, updates=4, learning_rate=0.01), world, likes(world), tmp_path)
+
+
+def test_one_ratio_that_is_far_off_stops_nothing_where_99_of_100_are_near(
+    world: Pretrained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Passes, "first_ratio", lambda _: (0.0, 9.0))
+    result = run(replace(SETTINGS, updates=2), world, likes(world), tmp_path)
+    assert result.stopped is None and result.episodes == 2 * SETTINGS.batch
 
 
 def measured(*measures: float, forgotten: float = 0.0) -> Validation:
