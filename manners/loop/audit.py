@@ -48,7 +48,8 @@ if TYPE_CHECKING:
     from manners.loop.options import AuditOptions
 
 REWARD_MODEL, PAIRS_OF = "the reward model", "the file of its pairs"
-COLUMNS, BAD_LINES = "what its columns mean", "whether its bad lines are left out"
+COLUMNS, WORDS = "what its columns mean", "what its verdicts mean"
+BAD_LINES = "whether its bad lines are left out"
 """What says in a run's checkpoints what it is about."""
 LEARNED = "about an opening that the reward model learned from"
 """Why pairs of a file are left out."""
@@ -124,6 +125,7 @@ def inputs(session: Session, options: AuditOptions, begun: Mapping[str, Any]) ->
             AUDITED: named(str(len(chosen)), chosen, begun.get(AUDITED)),
             PAIRS_OF: "" if options.comparisons is None else str(options.comparisons),
             **({COLUMNS: list(options.mapping)} if options.mapping else {}),
+            **({WORDS: list(options.verdict)} if options.verdict else {}),
             **({BAD_LINES: True} if options.skip_bad else {}),
             **until(upto),
         },
@@ -137,8 +139,9 @@ def _of_the_file(options: AuditOptions, begun: Mapping[str, Any]) -> AuditOption
         return replace(options, comparisons=options.comparisons.absolute())
     if not begun.get(PAIRS_OF):
         return options
-    mapping, skip_bad = tuple(begun.get(COLUMNS, ())), bool(begun.get(BAD_LINES))
-    return replace(options, comparisons=Path(begun[PAIRS_OF]), mapping=mapping, skip_bad=skip_bad)
+    mapping, verdict = (tuple(begun.get(name, ())) for name in (COLUMNS, WORDS))
+    skip_bad = bool(begun.get(BAD_LINES))
+    return replace(options, comparisons=Path(begun[PAIRS_OF]), mapping=mapping, verdict=verdict, skip_bad=skip_bad)
 
 
 def trained_on(

@@ -209,6 +209,23 @@ def test_a_run_goes_on_with_its_file_as_it_was_read_when_it_began(
     assert plain.decides.keys() == first.decides.keys() - {audit.COLUMNS, audit.BAD_LINES}, "older runs go on"
 
 
+def test_a_run_goes_on_with_what_the_words_of_its_file_meant(
+    copy: Workspace, settings: Settings, tmp_path: Path
+) -> None:
+    said = [
+        {"prompt": f"what of {n}?", "left": f"Yes {n}.", "right": f"No {n}.", "verdict": f"{'AB'[n % 2]} wins"}
+        for n in range(12)
+    ]
+    file = tmp_path / "pairs.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in said), encoding="utf-8")
+    session = Session(copy, settings)
+    chosen = AuditOptions(comparisons=file, verdict=("A wins=left", "B wins=right"))
+    first = audit.inputs(session, chosen, {})
+    again = audit.inputs(session, AuditOptions(), json.loads(json.dumps(first.decides)))
+    assert (again.outside, again.decides) == (first.outside, first.decides)
+    assert sum(pair.counts.left for pair in again.outside) == sum(pair.counts.right for pair in again.outside) == 6
+
+
 def test_what_a_reward_model_chose_is_measured_neither_in_a_file_nor_as_what_it_learned(
     copy: Workspace, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
