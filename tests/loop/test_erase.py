@@ -16,10 +16,12 @@ from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+import uvicorn
 from sqlalchemy import select
 from starlette.testclient import TestClient
 
@@ -65,6 +67,7 @@ from manners.types import (
     Turn,
     Verdict,
 )
+from manners.web import server
 from manners.web.app import create_app
 from manners.web.limits import CLEARINGS, DELETIONS
 from manners.web.site import LOCAL, Site
@@ -202,8 +205,9 @@ def test_where_another_program_holds_the_database_what_is_said_to_write_it_anew_
     facts = json.loads(capfd.readouterr().out)
     assert facts["database_written_anew"] is False and "`manners serve` writes it anew when it begins" in facts["next"]
     assert is_due(root)
-    monkeypatch.setattr("manners.web.server.serve", lambda *_, **__: None)
-    assert main(["serve", "--workspace", str(root)]) == 0
+    monkeypatch.setattr(server, "Engine", lambda *_, **__: SimpleNamespace(start=lambda: None, stop=lambda: None))
+    monkeypatch.setattr(uvicorn.Server, "run", lambda *_, **__: None)
+    assert main(["serve", "--workspace", str(root), "--set", "serve.port=0"]) == 0
     assert not is_due(root)
     assert found(root) == [] and found(root, "anna") == []
 
