@@ -282,18 +282,18 @@ def promote(workspace: Workspace, policy: str, override: str | None = None, by: 
             )
         if _blocking(now) - _blocking(found):
             raise blocked(now)
+        if found.gate.blocks:  # on record, and on the card, only where nothing refuses it any more
+            _overridden(workspace, found, override or "", by)
+        else:
+            change(workspace, policy, lambda record: record)
 
     there()
     if goes_back(workspace, policy):
         workspace.promote(policy, still_back)
         return Gate(verdict=PASS)
     found = standing(workspace, policy)
-    if found.gate.blocks:
-        if override is None:
-            raise blocked(found)
-        _overridden(workspace, found, override, by)
-    else:
-        change(workspace, policy, lambda record: record)
+    if found.gate.blocks and override is None:
+        raise blocked(found)
     workspace.promote(policy, still_through)
     return found.gate
 

@@ -19,6 +19,8 @@ class Failure:
     at: str
     """UTC."""
     problem: str
+    into: str = ""
+    """The folder, which another schedule does not wait for; a record of before does not say."""
 
 
 @dataclass(frozen=True)

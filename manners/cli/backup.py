@@ -40,7 +40,7 @@ class Backup(Common):
             made = backup(workspace, self.directory)
         except Exception as error:  # nobody reads what a timer of the system says
             with suppress(MannersError, OSError):  # where nothing can be kept, why it failed is still said
-                record.keep(workspace, failure=schedule.failed(error))
+                record.keep(workspace, failure=schedule.failed(error, self.directory.expanduser()))
             raise
         record.keep(workspace, failure=None)
         _noted(workspace, audit.Event.EXPORTED)

@@ -123,7 +123,7 @@ def inputs(session: Session, options: AuditOptions, begun: Mapping[str, Any]) ->
         decides={
             REWARD_MODEL: name,
             AUDITED: named(str(len(chosen)), chosen, begun.get(AUDITED)),
-            PAIRS_OF: "" if options.comparisons is None else str(options.comparisons),
+            PAIRS_OF: _known_as(options.comparisons, begun),
             **({COLUMNS: list(options.mapping)} if options.mapping else {}),
             **({WORDS: list(options.verdict)} if options.verdict else {}),
             **({BAD_LINES: True} if options.skip_bad else {}),
@@ -142,6 +142,14 @@ def _of_the_file(options: AuditOptions, begun: Mapping[str, Any]) -> AuditOption
     mapping, verdict = (tuple(begun.get(name, ())) for name in (COLUMNS, WORDS))
     skip_bad = bool(begun.get(BAD_LINES))
     return replace(options, comparisons=Path(begun[PAIRS_OF]), mapping=mapping, verdict=verdict, skip_bad=skip_bad)
+
+
+def _known_as(file: Path | None, begun: Mapping[str, Any]) -> str:
+    """Return a file's whole path, or the one that an older run was begun with, where it leads there."""
+    if file is None:
+        return ""
+    before = begun.get(PAIRS_OF)
+    return str(before if before and Path(before).absolute() == file.absolute() else file)
 
 
 def trained_on(

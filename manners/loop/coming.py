@@ -162,7 +162,7 @@ def _stage(workspace: Workspace, seen: Reading, settings: Settings, begun: Begun
         return UNJUDGED, f"end the round: PPO has found nothing better than {gate.replaced_by(workspace, policy)}"
     asked = rules(workspace.root)
     if asked.required(OF_REWARD) and lacks(AUDIT):
-        return AUDIT.name, f"audit: {described.latest(workspace, VersionKind.REWARD)} is held against gate.toml"
+        return AUDIT.name, f"audit: {described.teacher_of(workspace, policy)} is held against gate.toml"
     if (asked.required(OF_POLICY) or cases.upheld(seen.store)) and lacks(BEHAVIOUR):
         return BEHAVIOUR.name, f"audit: how {policy} behaves"
     if not evaluating and _is_for_people(workspace, seen, policy):
@@ -172,8 +172,7 @@ def _stage(workspace: Workspace, seen: Reading, settings: Settings, begun: Begun
 
 def _is_for_people(workspace: Workspace, seen: Reading, policy: str) -> bool:
     """Return whether people are to judge a policy, and nothing was opened for that yet."""
-    reward = described.latest(workspace, VersionKind.REWARD)
-    if described.describe(workspace, reward).source is AnnotatorKind.SIMULATED:
+    if described.describe(workspace, described.teacher_of(workspace, policy)).source is AnnotatorKind.SIMULATED:
         return False
     against = gate.replaced_by(workspace, policy)
     opened = waiting.asked_about(workspace, seen.comparisons, policy)

@@ -39,11 +39,11 @@ from manners.loop.stage import Options, Stage, execute, finished, planned, refus
 from manners.loop.starter import starter
 from manners.loop.waiting import Waiting
 from manners.loop.when import parse
-from manners.models import versions
+from manners.models import described, versions
 from manners.results.judge import JUDGED_BY
 from manners.scale import cluster
 from manners.store import cases
-from manners.types import AnnotatorKind, AskedHow, PromptUse, VersionKind
+from manners.types import AnnotatorKind, AskedHow, PromptUse
 from manners.workspace import discard
 
 
@@ -216,7 +216,7 @@ def _round(session: Session, begun: Begun, along: PPOOptions, *, step: bool) -> 
         return None
     asked = rules(workspace.root)
     if asked.required(OF_REWARD):
-        _do(AUDIT, session, begun, AuditOptions())
+        _do(AUDIT, session, begun, AuditOptions(version=described.teacher_of(workspace, policy)))
     # What a reviewer has kept away is asked again of every version that is to go through the gate.
     if asked.required(OF_POLICY) or cases.upheld(store):
         _do(BEHAVIOUR, session, begun, AuditOptions(what="policy", version=policy))
@@ -242,8 +242,8 @@ def _judge(session: Session, begun: Begun, *, step: bool) -> Waiting | None:
         against, current = (session.read_facts(EVALUATE.name) or {}).get("against"), gate.replaced_by(workspace, policy)
         if against == current:
             raise MannersError(
-                f"nobody has judged the policy of round {session.turn}: `manners evaluate --ask N` opens comparisons"
-                " for people, and `manners loop` goes on when they are judged"
+                f"nobody has judged {policy}, the policy of round {session.turn}: `manners evaluate {policy} --against"
+                f" {current} --ask N` opens comparisons for people, and `manners loop` goes on when they are judged"
             )
         print(f"{policy} was compared with {against}, and would replace {current} now: once more", file=sys.stderr)
         kept.facts_file(workspace, EVALUATE.name).unlink()
@@ -306,10 +306,9 @@ def _judged_by_people(session: Session, begun: Begun, *, step: bool) -> Waiting 
     if _begins(session, EVALUATE):
         return None
     workspace, store = session.workspace, session.store
-    reward = versions.latest(workspace, VersionKind.REWARD)
-    if versions.describe(workspace, reward).source is AnnotatorKind.SIMULATED:
-        return None
     policy = history.policy_at_work(workspace, session.turn)
+    if versions.describe(workspace, described.teacher_of(workspace, policy)).source is AnnotatorKind.SIMULATED:
+        return None
     wanted = session.settings.loop.judgements
     offered = set[str]()
 

@@ -43,11 +43,13 @@ class SampleInputs(Inputs):
 def inputs(session: Session, options: SampleOptions, begun: Mapping[str, Any]) -> SampleInputs:
     """Take whether the crowd answers, and which prompts are asked.
 
-    A run that goes on does as it was begun; an option that is given anew, and is another by now, is refused by it.
+    A run that goes on does as it was begun; an option that is given anew, and is another by now, is refused by it. A
+    round says all of it each time.
     """
-    crowd = options.crowd or bool(begun.get("--crowd"))
-    again = options.again or bool(begun.get("--again"))
-    limit: int | None = begun.get("--limit") if options.limit is None else options.limit
+    known = begun if session.turn is None else {}
+    crowd = options.crowd or bool(known.get("--crowd"))
+    again = options.again or bool(known.get("--again"))
+    limit: int | None = known.get("--limit") if options.limit is None else options.limit
     decides: dict[str, object] = {"--crowd": crowd}
     if again or limit is not None:  # runs of the time before these options are gone on with
         decides |= {"--again": again, "--limit": limit}

@@ -118,6 +118,14 @@ def every(workspace: Workspace) -> list[str]:
     return [name for kind in VersionKind for name in names(workspace, kind)]
 
 
+def teacher_of(workspace: Workspace, policy: str) -> str:
+    """Return the reward model that a policy was trained against; the newest one for a policy that does not say.
+
+    Raises MannersError where there is none.
+    """
+    return describe(workspace, policy).reward or latest(workspace, VersionKind.REWARD)
+
+
 def legible(workspace: Workspace) -> tuple[dict[str, Version], dict[str, str]]:
     """Return all versions that can be read, by name, and what is wrong with each of the others."""
     found, damaged = dict[str, Version](), dict[str, str]()

@@ -29,6 +29,7 @@ from manners.models.described import describe as describe
 from manners.models.described import grew_elsewhere as grew_elsewhere
 from manners.models.described import latest as latest
 from manners.models.described import names as names
+from manners.models.described import teacher_of
 from manners.models.pretrained import Pretrained
 from manners.models.saving import save_whole
 from manners.models.surgery import in_format
@@ -95,9 +96,9 @@ def reward_of(workspace: Workspace, policy: str) -> str | None:
 
     None for a policy that was trained without one where there is none.
     """
-    described = describe(workspace, policy)
-    if described.reward or described.method == "ppo" or names(workspace, VersionKind.REWARD):
-        return described.reward or latest(workspace, VersionKind.REWARD)
+    found = describe(workspace, policy)
+    if found.reward or found.method == "ppo" or names(workspace, VersionKind.REWARD):
+        return teacher_of(workspace, policy)
     return None
 
 

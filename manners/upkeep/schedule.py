@@ -55,9 +55,10 @@ def look(workspace: Workspace, chosen: BackupSettings) -> list[str]:
     if chosen.into is None:
         return []
     folder, said = Path(chosen.into).expanduser(), list[str]()
-    failed = record.failure(workspace)
-    if is_due(_last(workspace, folder), failed.at if failed else None, timedelta(hours=chosen.every), _now()):
-        said.append(_tried(lambda: _backup(workspace, folder, chosen.keep), workspace))
+    failure = record.failure(workspace)
+    failed = failure.at if failure and failure.into in ("", str(folder)) else None
+    if is_due(_last(workspace, folder), failed, timedelta(hours=chosen.every), _now()):
+        said.append(_tried(lambda: _backup(workspace, folder, chosen.keep), workspace, folder))
     rehearsed = record.rehearsal(workspace)
     failed_at = rehearsed.at if rehearsed and not rehearsed.verified else None
     at = rehearsed.at if rehearsed else None
@@ -128,18 +129,18 @@ def spoilt(names: Sequence[str]) -> str:
     )
 
 
-def failed(error: Exception) -> Failure:
+def failed(error: Exception, into: Path) -> Failure:
     """Return what is kept of a backup that could not be taken; a fault of ours may say somebody's words."""
     foreseen = isinstance(error, MannersError | OSError)
-    return Failure(_now().isoformat(timespec="seconds"), str(error) if foreseen else type(error).__name__)
+    return Failure(_now().isoformat(timespec="seconds"), str(error) if foreseen else type(error).__name__, str(into))
 
 
-def _tried(work: Callable[[], str], workspace: Workspace) -> str:
+def _tried(work: Callable[[], str], workspace: Workspace, into: Path) -> str:
     """Do it, and keep whether it failed; a server goes on either way, whatever ends it."""
     try:
         said, failure = work(), None
     except Exception as error:
-        failure = failed(error)
+        failure = failed(error, into)
         why = error if isinstance(error, MannersError | OSError) else described(error)
         said = f"backup: failed, and is tried again in an hour: {why}"
     record.keep(workspace, failure=failure)

@@ -13,7 +13,7 @@ import pytest
 from safetensors.torch import save_file
 
 import manners
-from manners.audit import gate, record
+from manners.audit import gate
 from manners.audit.rules import EVALUATION, POLICY, REWARD, Rule, held, rules, together
 from manners.cli import main
 from manners.errors import Blocked, MannersError, UsageError
@@ -319,9 +319,10 @@ def test_what_happens_while_a_policy_is_promoted_is_held_against_it_too(
 ) -> None:
     """Both promotions were let through against the same version; or a reviewer says no at the last moment."""
     policy = "policy-1" if override is None else "policy-2"
-    kept, done = record.change, list[str]()
+    looked, done = gate.standing, list[str]()
 
-    def change(*args: Any) -> Any:
+    def standing(*args: Any) -> gate.Standing:
+        found = looked(*args)
         if not done:
             done.append(meanwhile)
             if meanwhile == "another is promoted":
@@ -329,15 +330,16 @@ def test_what_happens_while_a_policy_is_promoted_is_held_against_it_too(
             else:
                 word = Review(decision=REJECTED, reason="It lies.", created_at="", by="account 1", against="initial")
                 gate.decide_on(workspace, policy, word)
-        return kept(*args)
+        return found
 
     version(workspace, "policy-3")
-    monkeypatch.setattr(gate, "change", change)
+    monkeypatch.setattr(gate, "standing", standing)
     before = "policy-3" if meanwhile == "another is promoted" else "initial"
     said = "was to replace initial, and would policy-3 now" if before == "policy-3" else "fails: review"
     with pytest.raises(MannersError, match=said):
         gate.promote(workspace, policy, override)
     assert done and workspace.current_policy() == before
+    assert gate.read(workspace, policy).overrides == (), "nothing was overridden"
 
 
 def test_who_goes_back_to_what_is_rejected_meanwhile_does_not(

@@ -10,6 +10,7 @@ import pytest
 from manners.errors import MannersError, UsageError
 from manners.facts import Facts
 from manners.loop import evaluate, ppo, stages
+from manners.loop import sample as sample_stage
 from manners.loop.options import EvaluateOptions, PPOOptions, SampleOptions
 from manners.loop.prompts import draw_prompts
 from manners.loop.round import SAMPLE
@@ -105,6 +106,15 @@ def test_a_killed_run_is_gone_on_with_by_the_command_that_status_names(
     assert {c.left.author for c in new} == {"policy-1"}, "known prompts, of the new policy"
     assert new and all(verdict.annotator.kind is AnnotatorKind.SIMULATED for c in new for verdict in c.verdicts)
     assert all(c.verdicts for c in new)
+
+
+def test_a_round_takes_no_crowd_from_a_run_that_was_begun_with_one(copy: Workspace, settings: Settings) -> None:
+    """`manners loop --when ""` has people asked from there on: what was begun with the crowd is then refused."""
+    begun = {"--crowd": True, "--again": True, "--limit": 5}
+    session = Session(copy, settings)
+    assert sample_stage.inputs(session, SampleOptions(), begun).decides == begun
+    in_round = sample_stage.inputs(replace(session, turn=1), SampleOptions(), begun)
+    assert in_round.decides == {"--crowd": False}
 
 
 def _dies(*_: object) -> None:

@@ -26,6 +26,7 @@ from manners.loop.session import Session, machine, peak_memory
 from manners.loop.stage import to_resume
 from manners.models import versions
 from manners.models.branches import ScalarBranch
+from manners.models.described import teacher_of
 from manners.models.perplexity import paragraph_nll
 from manners.reward import ensemble, stored
 from manners.reward.ensemble import RewardModel, score_exchanges
@@ -404,7 +405,10 @@ def test_a_policy_is_judged_by_the_reward_model_that_it_was_trained_against(
     session = Session(copy, settings)
     before = stages.evaluate(copy, settings, ask=None, plan=False)
     stages.train_reward(copy, replace(settings, seed=4), plan=False)
-    assert versions.reward_of(copy, "policy-1") == "reward-1" and len(stages.models_list(copy)["versions"]) == 3
+    assert (
+        versions.reward_of(copy, "policy-1") == teacher_of(copy, "policy-1") == "reward-1"
+        and len(stages.models_list(copy)["versions"]) == 3
+    )
     after = stages.evaluate(copy, settings, ask=None, plan=False)
     for name in ("score_before", "score_after", "best_of_n"):
         assert after[name] == before[name]

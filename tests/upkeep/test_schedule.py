@@ -134,6 +134,17 @@ def test_a_backup_by_a_timer_of_the_system_that_fails_is_kept_until_one_does_not
     assert kept is not None and kept.problem == "ValueError"
 
 
+def test_a_backup_that_fails_elsewhere_keeps_the_server_from_none_of_its_own(
+    workspace: Workspace, tmp_path: Path
+) -> None:
+    (tmp_path / "full").write_text("a file where a folder should be")
+    assert main(["backup", str(tmp_path / "full"), "--workspace", str(workspace.root)]) == 1
+    made, _ = look(workspace, chosen(tmp_path))
+    assert made.startswith(f"backup: {tmp_path / 'backups' / 'backup-1'} holds")
+    assert main(["backup", str(tmp_path / "full"), "--workspace", str(workspace.root)]) == 1
+    assert look(workspace, chosen(tmp_path)) == [], "nor does it make one due"
+
+
 def test_a_fault_of_ours_ends_no_server_and_says_nobodys_words(
     workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
