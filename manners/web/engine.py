@@ -211,6 +211,8 @@ class Engine:
                 if self._state.phase is Phase.FAILED:  # it said itself why there is no model
                     state = self._state
                 elif often or self._stopping:
+                    if self._wanted != self._state.version:  # asked for during the last try
+                        self._again.set()
                     state = EngineState(Phase.FAILED, self._state.version, ended)
                 else:
                     state = EngineState(Phase.LOADING, self._wanted, f"{ended} and starts again")
@@ -255,10 +257,12 @@ class Engine:
                     self._beside = None
                 if self._beside is None:  # it may not have heard yet that there is none any more
                     report = replace(report, candidate=None)
-                self._state = report
+                first, self._state = self._state.phase is Phase.LOADING, report
                 if report.phase is Phase.FAILED and self._wanted != report.version:  # asked for while that one loaded
                     self._again.set()
-                elif report.reason:  # another policy could not be loaded: not to be tried again after a restart
+                elif report.reason and not (first and report.phase is Phase.READY):
+                    # Another policy could not be loaded (what a process says first is of its candidate): it is not to
+                    # be tried again after a restart.
                     self._wanted = report.version
             if failed:
                 print(f"{report.reason}: nobody is asked about it", file=sys.stderr)

@@ -23,7 +23,7 @@ from manners.models import versions
 from manners.models.answer import answer
 from manners.models.branches import Branch
 from manners.models.pretrained import Pretrained, load
-from manners.models.requests import Done, Event, Failed, GenerationRequest, Phase, Token
+from manners.models.requests import Beside, Done, EngineState, Event, Failed, GenerationRequest, Phase, Token
 from manners.settings import ModelSettings, SampleSettings, ServeSettings, Settings
 from manners.types import AskedHow, Dialogue, Role, Turn, VersionKind
 from manners.web import engine as engine_module
@@ -360,6 +360,40 @@ def test_another_policy_is_served_where_the_first_cannot_be_loaded(
     assert sum(isinstance(event, Done) for event in run(collect(engine, REQUEST))) == 3
     engine.stop()
     assert phase(engine) is Phase.FAILED and not engine._thread.is_alive()
+
+
+def test_what_a_process_says_of_its_candidate_undoes_no_promotion(tmp_path: Path) -> None:
+    """Another policy is promoted while the first and a damaged candidate are being loaded."""
+    engine = Engine(tmp_path, ModelSettings(), INITIAL, beside=Beside("policy-9", 2))
+    engine.load("policy-2")
+    engine._hear(EngineState(Phase.READY, INITIAL, "policy-9 cannot be loaded"))
+    engine._hear(EngineState(Phase.READY, "policy-2"))
+    asked = engine._outbox.qsize()
+    engine.load(INITIAL)
+    assert engine._outbox.qsize() == asked + 1, "a way back is one"
+    engine._hear(EngineState(Phase.READY, "policy-2", "initial cannot be loaded"))
+    engine.load("policy-2")
+    assert engine._outbox.qsize() == asked + 1, "it answers already, as the other could not be loaded"
+
+
+def test_what_is_promoted_during_the_last_try_of_a_failing_policy_is_tried(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine, tried = Engine(tmp_path, ModelSettings(), "policy-2"), list[str]()
+
+    def run_once() -> str:
+        tried.append(engine._wanted)
+        if len(tried) == engine_module.RESTARTS + 1:
+            engine.load(INITIAL)
+        if engine._wanted != "policy-2" and tried[-1] == INITIAL:
+            engine._stopping = True
+            engine._again.set()
+        return "killed"
+
+    monkeypatch.setattr(engine, "_run_once", run_once)
+    engine._thread.start()
+    engine._thread.join(30)
+    assert tried == ["policy-2"] * (engine_module.RESTARTS + 1) + [INITIAL]
 
 
 PARENT = """
