@@ -181,7 +181,7 @@ class Bench:
         try:
             import pytest
 
-            files = [f"tests/{name}" for name in TESTS[module].split()]
+            files = _files(module)
             chosen = ["-m", "not long", "-k", "not postgresql"]
             plain = ["-x", "-q", "-p", "no:cacheprovider", "-W", "ignore::pytest.PytestAssertRewriteWarning"]
             repeated = ["-p", "_hypothesis_pytestplugin", "--hypothesis-seed=0"]
