@@ -170,9 +170,14 @@ def _stage(workspace: Workspace, seen: Reading, settings: Settings, begun: Begun
     return EVALUATE.name, f"judge: {policy} is evaluated, and promoted or rejected"
 
 
+def taught_by_crowd(workspace: Workspace, policy: str) -> bool:
+    """Return whether simulated verdicts taught a policy's reward model, so that no people are asked about it."""
+    return described.describe(workspace, described.teacher_of(workspace, policy)).source is AnnotatorKind.SIMULATED
+
+
 def _is_for_people(workspace: Workspace, seen: Reading, policy: str) -> bool:
     """Return whether people are to judge a policy, and nothing was opened for that yet."""
-    if described.describe(workspace, described.teacher_of(workspace, policy)).source is AnnotatorKind.SIMULATED:
+    if taught_by_crowd(workspace, policy):
         return False
     against = gate.replaced_by(workspace, policy)
     opened = waiting.asked_about(workspace, seen.comparisons, policy)

@@ -39,7 +39,7 @@ from manners.loop.stage import Options, Stage, execute, finished, planned, refus
 from manners.loop.starter import starter
 from manners.loop.waiting import Waiting
 from manners.loop.when import parse
-from manners.models import described, versions
+from manners.models import described
 from manners.results.judge import JUDGED_BY
 from manners.scale import cluster
 from manners.store import cases
@@ -307,7 +307,7 @@ def _judged_by_people(session: Session, begun: Begun, *, step: bool) -> Waiting 
         return None
     workspace, store = session.workspace, session.store
     policy = history.policy_at_work(workspace, session.turn)
-    if versions.describe(workspace, described.teacher_of(workspace, policy)).source is AnnotatorKind.SIMULATED:
+    if coming.taught_by_crowd(workspace, policy):
         return None
     wanted = session.settings.loop.judgements
     offered = set[str]()
